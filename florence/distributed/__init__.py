@@ -1,0 +1,1 @@
+"""Ranks, collectives and DeepSpeed; the only package that imports deepspeed."""

@@ -1,0 +1,1 @@
+"""Loss functions: pure, without parameters; they know tensors and collectives, nothing else."""
