@@ -31,6 +31,11 @@ class ImageEncoderConfig(Section):
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of an MLP over its input width")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth, last block")
 
+    @property
+    def out_dim(self) -> int:
+        """Width of the last stage, the size of an image's feature before projection."""
+        return self.embed_dim * 2 ** (len(self.depths) - 1)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.depths) != len(self.num_heads):

@@ -92,11 +92,7 @@ def client_settings() -> ClientSettings:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Reads a YAML mapping; UserError when it is missing, not YAML, or repeats a key."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+        data = yaml.load(read_text(path), Loader=_UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(data, dict):
@@ -104,9 +100,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def dump_yaml(run: BaseModel) -> str:
-    """Returns the resolved run as the text of run.yaml; the same run gives the same text."""
-    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, width=100)
+def read_text(path: str | Path) -> str:
+    """Reads a text file; UserError when it cannot be read or is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def check_environment(environ: Mapping[str, str] = os.environ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
@@ -42,6 +43,11 @@ class BaseRun(Section):
     def job_name(self) -> str:
         """The Kubernetes name of the run's job; the same run always has the same name."""
         return f"florence-{self.name}-{self.fingerprint[:6]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the job keeps its checkpoints, model and summary."""
+        return Path(self.runs_dir) / self.job_name
 
 
 class TrainingConfig(Section):

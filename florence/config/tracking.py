@@ -16,7 +16,7 @@ def check_tracking_uri(uri: str) -> str:
         return uri
     shown = re.sub(r"//[^/]*@", "//***@", uri)
     raise ValueError(
-        f"tracking.uri = {shown!r} is not a store: use sqlite:///FILE.db or http(s)://HOST[:PORT] "
+        f"{shown!r} is no MLflow store; allowed: sqlite:///FILE.db, http(s)://HOST[:PORT] "
         "(user and password go into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from florence.config.resolve import client_settings, dump_yaml, load_run, resolve
+from florence.config.resolve import client_settings, load_run, resolve
 from florence.config.run import TrainRun
 from florence.util.errors import UserError
 
@@ -60,7 +61,7 @@ def test_lists_and_null_are_given_as_json(job: Path, monkeypatch: pytest.MonkeyP
 def test_run_yaml_round_trips_to_the_same_run_and_name(job: Path, tmp_path: Path) -> None:
     run = train_run(job)
     path = tmp_path / "run.yaml"
-    path.write_text(dump_yaml(run))
+    path.write_text(yaml.safe_dump(run.model_dump(mode="json")))
     assert load_run(path) == run
     assert load_run(path).job_name == run.job_name
 
@@ -69,7 +70,7 @@ def test_the_worker_ignores_the_environment(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(dump_yaml(train_run(job)))
+    path.write_text(yaml.safe_dump(train_run(job).model_dump(mode="json")))
     monkeypatch.setenv("FLORENCE_OPTIM__LR", "9")
     assert load_run(path).optim.lr == 1e-3  # type: ignore[union-attr]
 
