@@ -32,9 +32,9 @@ class ImageEncoderConfig(Section):
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth, last block")
 
     @property
-    def out_dim(self) -> int:
-        """Width of the last stage, the size of an image's feature before projection."""
-        return self.embed_dim * 2 ** (len(self.depths) - 1)
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage; the last is the size of an image's feature before projection."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -42,11 +42,11 @@ class ImageEncoderConfig(Section):
             raise ValueError(
                 f"depths has {len(self.depths)} stages but num_heads has {len(self.num_heads)}"
             )
-        for stage, heads in enumerate(self.num_heads):
-            if self.embed_dim * 2**stage % heads:
+        for stage, (width, heads) in enumerate(zip(self.widths, self.num_heads, strict=True)):
+            if width % heads:
                 raise ValueError(
-                    f"num_heads[{stage}] = {heads} does not divide the width "
-                    f"{self.embed_dim * 2**stage} of stage {stage}"
+                    f"num_heads[{stage}] = {heads} does not divide the width {width} "
+                    f"of stage {stage}"
                 )
         return self
 
@@ -74,7 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "image": {
             "image_size": 32,
             "embed_dim": 32,
-            "depths": (1, 1, 2),
+            "depths": (2, 2, 2),
             "num_heads": (1, 2, 4),
             "window_size": 4,
         },
