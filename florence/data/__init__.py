@@ -1,0 +1,1 @@
+"""Image-text pairs: writing them as MDS shards, and streaming them back as batches."""

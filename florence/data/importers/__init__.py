@@ -1,0 +1,1 @@
+"""Importers: one module per source, each yielding `florence.data.schema.Pair`s."""
