@@ -1,0 +1,1 @@
+"""Tasks: one file each, all behind `florence.tasks.base.Task`."""

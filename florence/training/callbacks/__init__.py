@@ -1,0 +1,1 @@
+"""What happens around a training step: each callback one concern, run in the order given."""
