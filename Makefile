@@ -28,7 +28,7 @@ demo: setup  ## curate, pretrain, evaluate and register a small model on real di
 	@echo "  .venv/bin/florence submit jobs/demo.yaml --follow --optim.lr 1e-3"
 
 ui: setup  ## serve the local MLflow store on http://127.0.0.1:5000
-	$(BIN)/mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port 5000
+	@set -a; . ./mlruns_config/server.env; exec $(BIN)/mlflow server
 
 test: setup  ## every test but the slow suites
 	$(BIN)/python -m pytest

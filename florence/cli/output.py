@@ -36,6 +36,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 def print_fields(fields: Mapping[str, object]) -> None:
     """Prints names and values in two columns; what is empty is left out."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, "", (), {}):
             table.add_row(f"[bold]{name}[/bold]", str(value))

@@ -16,7 +16,7 @@ class ZeroShotConfig(Section):
     dataset: str = Field(
         pattern=r"^[a-z0-9_]+$", description="name in metrics: eval/<dataset>_zero_shot/top1"
     )
-    path: str = Field(description="folder or URL of the evaluation shards (MDS)")
+    path: str = Field(description="folder of the evaluation shards (MDS)")
     batch_size: PositiveInt = Field(256, description="images per rank and forward pass")
     templates: tuple[str, ...] | None = Field(
         None, description="prompt templates with one {}; null = the built-in ensemble"
