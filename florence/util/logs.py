@@ -10,4 +10,6 @@ def setup_logging(*, is_main: bool) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
+    for library in ("DeepSpeed", "mlflow", "torch.utils.cpp_extension"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     logging.getLogger("florence").setLevel(logging.INFO if is_main else logging.WARNING)

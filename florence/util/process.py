@@ -18,10 +18,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ends_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Returns a `preexec_fn`: the child gets the signal when the process calling this ends."""
+    """Returns a `preexec_fn`: the child gets the signal when the process calling this ends.
+
+    More exactly, when the thread that starts the child ends.
+    """
     parent = os.getpid()
 
     def in_child() -> None:
+        # Ignored and blocked signals are inherited, under nohup for example.
+        if signal_number != signal.SIGKILL:
+            signal.signal(signal_number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal_number))
         if os.getppid() != parent:  # it ended before the line above
             os.kill(os.getpid(), signal.SIGKILL)
