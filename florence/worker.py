@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from florence.config.resolve import load_run
 from florence.config.run import CurateRun, EvaluateRun, TrainRun
@@ -47,8 +47,10 @@ Summary = dict[str, Any]
 
 
 def main() -> int:
-    """Runs the job and returns the exit code; a known fault prints one `error:` line."""
+    """Runs the job and returns the exit code; the agent is told of the exception, if any."""
     (path,) = sys.argv[1:]
+    handler = get_error_handler()
+    handler.initialize()
     try:
         run = load_run(path)
         ranks = init_distributed()
@@ -58,10 +60,12 @@ def main() -> int:
             write_summary(run.folder, summary)
         shutdown()
     except FlorenceError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        handler.record_exception(error)
+        log.error("error: %s", error)
         return error.exit_code
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        handler.record_exception(error)
+        log.exception("a bug")
         return EXIT_BUG
     return 0
 
@@ -79,7 +83,6 @@ def execute(run: TrainRun | EvaluateRun | CurateRun, ranks: RankInfo, *, run_yam
 
 def train(run: TrainRun, ranks: RankInfo, *, run_yaml: str) -> Summary:
     """Trains a task, evaluates it and registers the model."""
-    torch.manual_seed(run.seed)
     task = build_task(run).to(ranks.device)
     loader = build_train_loader(
         run.data,

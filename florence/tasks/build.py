@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from florence.config.run import TrainRun
 from florence.data.schema import TOKENIZER_FILE
 from florence.data.tokenizer import load_tokenizer, tokenizer_path
@@ -13,7 +15,8 @@ from florence.tasks.unicl import UniCLTask
 
 
 def build_task(run: TrainRun) -> UniCLTask:
-    """Returns the run's task with freshly initialised weights."""
+    """Returns the run's task with weights drawn from its seed, the same on every rank."""
+    torch.manual_seed(run.seed)
     model = build_model(
         run.model,
         init_logit_scale=run.task.init_logit_scale,

@@ -31,7 +31,11 @@ class ZeroShotPredictor:
 
     @torch.inference_mode()
     def predict(self, images: Sequence[bytes], params: Mapping[str, Any]) -> pd.DataFrame:
-        """Returns one row per image and one column per `params["classes"]`: probabilities."""
+        """Returns one row per image for the candidate names in `params["classes"]`.
+
+        `label` is the likeliest name, `score` its probability, `scores` those of all names in
+        their order.
+        """
         classes = list(params.get("classes") or ())
         if not classes:
             raise UserError("params['classes'] is empty; give the names of the candidate classes")
@@ -40,5 +44,12 @@ class ZeroShotPredictor:
             [self.transform(image, name=f"row {row}") for row, image in enumerate(images)]
         )
         cosine = self.task.encode_image(pixels) @ text_features.T
-        scores = (self.task.model.logit_scale() * cosine).softmax(dim=1)
-        return pd.DataFrame(scores.double().numpy(), columns=classes)
+        scores = (self.task.model.logit_scale() * cosine).softmax(dim=1).tolist()
+        best = [max(range(len(row)), key=row.__getitem__) for row in scores]
+        return pd.DataFrame(
+            {
+                "label": [classes[index] for index in best],
+                "score": [row[index] for row, index in zip(scores, best, strict=True)],
+                "scores": scores,
+            }
+        )

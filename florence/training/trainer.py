@@ -118,7 +118,9 @@ class Trainer:
             )
         self.state.loss = metrics["train/loss"]
         metrics["train/lr"] = rate
-        metrics["train/grad_norm"] = float(self.engine.get_global_grad_norm())
+        grad_norm = self.engine.get_global_grad_norm()
+        if grad_norm is not None:  # at ZeRO 0 in fp32 DeepSpeed clips without keeping the norm
+            metrics["train/grad_norm"] = float(grad_norm)
         metrics["train/samples_seen"] = float(self.state.samples_seen)
         return metrics
 
