@@ -18,7 +18,7 @@ from torch import Tensor
 
 from florence.config.data import DataConfig
 from florence.config.model import TextEncoderConfig
-from florence.data.schema import TOKENIZER_FILE
+from florence.data.schema import TOKENIZER_FILE, read_index
 from florence.data.storage import cache_folder, fetch
 from florence.util.errors import UserError
 
@@ -76,6 +76,7 @@ def tokenizer_path(cfg: DataConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return fetch(cfg.train, TOKENIZER_FILE, folder, field="data.train")
     path = Path(cfg.train) / TOKENIZER_FILE
+    read_index(path.parent, field="data.train")  # a wrong folder lacks more than the tokenizer
     if not path.is_file():
         raise UserError(
             f"data.train = {cfg.train!r} has no {TOKENIZER_FILE} beside its shards; "

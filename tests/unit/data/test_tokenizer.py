@@ -6,6 +6,7 @@ import gzip
 import itertools
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ def test_tokenizer_of_a_run(digits: Path, tmp_path: Path) -> None:
     beside = tokenizer_path(DataConfig(train=str(digits / "train")))
     assert beside == digits / "train" / "tokenizer.json"
     assert tokenizer_path(DataConfig(train="x", tokenizer="y.json")) == Path("y.json")
+    with pytest.raises(UserError, match=r"data\.train = '/no/such' is not a folder"):
+        tokenizer_path(DataConfig(train="/no/such"))
+    shutil.copy(digits / "train" / "index.json", tmp_path)
     with pytest.raises(UserError, match=r"data\.train = .* has no tokenizer\.json"):
         tokenizer_path(DataConfig(train=str(tmp_path)))
     copied = tokenizer_path(DataConfig(train=str(digits / "train"), cache_dir=str(tmp_path)))
