@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test check format ui constraints
+.PHONY: help setup demo test check format ui screenshots constraints
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: setup  ## curate, pretrain, evaluate and register a small model on real di
 	@echo "  .venv/bin/florence models show florence-pico"
 	@echo "  make ui                                      # browse the run and the model in MLflow"
 	@echo "  .venv/bin/florence submit jobs/demo.yaml --follow --optim.lr 1e-3"
+
+screenshots: setup  ## take the README's pictures anew from what make demo left (needs chromium)
+	$(BIN)/python docs/screenshots.py
 
 ui: setup  ## serve the local MLflow store on http://127.0.0.1:5000
 	@set -a; . ./mlruns_config/server.env; exec $(BIN)/mlflow server

@@ -23,6 +23,10 @@ MODEL = "florence-pico"
 WINDOW = (1560, 1000)
 ASSISTANT_WIDTH = 370  # a panel MLflow opens at the right, of no use in a picture
 
+MLFLOW_SERVER = [
+    *(sys.executable, "-m", "mlflow", "server"),
+    *("--backend-store-uri", STORE, "--host", "127.0.0.1", "--workers", "1"),
+]
 CHROMIUM = [
     "chromium",
     "--headless",
@@ -53,8 +57,7 @@ def main() -> None:
     shutil.copyfile(picture, IMAGES / "retrieval.png")
     port = free_port()
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", STORE]
-        + ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        [*MLFLOW_SERVER, f"--port={port}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -17,9 +17,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHORT = (
-    ["--training.total_steps", "60", "--training.global_batch_size", "32"]
-    + ["--training.checkpoint_every", "10", "--optim.warmup_steps", "5"]
-    + ["--cluster.nodes", "1", "--cluster.processes_per_node", "2"]
+    "--training.total_steps=60",
+    "--training.global_batch_size=32",
+    "--training.checkpoint_every=10",
+    "--optim.warmup_steps=5",
+    "--cluster.nodes=1",
+    "--cluster.processes_per_node=2",
 )
 
 LOAD_IN_A_FRESH_PROCESS = """
@@ -114,7 +117,8 @@ def test_the_registered_model_scores_images_in_a_fresh_process(
         check=True,
     )
     answers = json.loads(loaded.stdout.splitlines()[-1])
-    for label, score, scores in zip(*(answers[key] for key in ("label", "score", "scores"))):
+    columns = (answers["label"], answers["score"], answers["scores"])
+    for label, score, scores in zip(*columns, strict=True):
         assert sum(scores) == pytest.approx(1)
         assert score == max(scores) == scores[["three", "eight"].index(label)]
 
