@@ -24,7 +24,7 @@ from florence.data.schema import data_fingerprint
 from florence.data.streams import open_eval_dataset
 from florence.distributed.collectives import broadcast_object
 from florence.distributed.engine import build_engine, full_state_dict
-from florence.distributed.setup import RankInfo, init_distributed, shutdown
+from florence.distributed.setup import RankInfo, init_distributed, lost_a_rank, shutdown
 from florence.evaluation.build import evaluate_all
 from florence.tasks.base import Task
 from florence.tasks.build import build_task, load_task
@@ -38,7 +38,7 @@ from florence.training.callbacks.throughput import ThroughputCallback
 from florence.training.callbacks.tracking import TrackingCallback
 from florence.training.optim import build_optimizer
 from florence.training.trainer import Trainer
-from florence.util.errors import EXIT_BUG, FlorenceError
+from florence.util.errors import EXIT_BUG, FlorenceError, InfrastructureError
 from florence.util.logs import setup_logging
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,11 @@ def main() -> int:
         log.error("error: %s", error)
         return error.exit_code
     except Exception as error:
+        if lost_a_rank(error):
+            error = InfrastructureError(f"another rank is gone: {error}")
         handler.record_exception(error)
-        log.exception("a bug")
-        return EXIT_BUG
+        log.exception("failed")
+        return error.exit_code if isinstance(error, InfrastructureError) else EXIT_BUG
     return 0
 
 

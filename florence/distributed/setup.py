@@ -6,6 +6,7 @@ The only reader of environment variables in the data plane.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,6 +69,16 @@ def init_distributed(*, timeout_s: float = DEFAULT_TIMEOUT_S) -> RankInfo:
             f"within {timeout_s:g} s: {error}"
         ) from error
     return RankInfo(rank, world_size, local_rank, local_world_size, device)
+
+
+def lost_a_rank(error: Exception) -> bool:
+    """Whether a collective failed because another rank is gone or cannot be reached."""
+    if isinstance(error, dist.DistError):
+        return True
+    # gloo raises plain RuntimeErrors
+    return isinstance(error, RuntimeError) and bool(
+        re.search(r"gloo|Connection (closed|reset) by peer", str(error))
+    )
 
 
 def shutdown() -> None:

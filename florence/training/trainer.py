@@ -7,6 +7,7 @@ and resumed therefore ends with the same weights, bit for bit.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,14 +104,12 @@ class Trainer:
             callback.on_step(self, metrics)
 
     def _logs(self, step: int) -> bool:
-        return step % self.run.tracking.log_every == 0 or step in (
-            1,
-            self.run.training.total_steps,
-        )
+        ends = (1, self.run.training.total_steps)
+        return step % self.run.tracking.log_every == 0 or step in ends
 
     def _metrics(self, losses: dict[str, torch.Tensor], *, rate: float) -> dict[str, float]:
         metrics = {f"train/{name}": value for name, value in mean_scalars(losses).items()}
-        if not all(torch.isfinite(torch.tensor(list(metrics.values())))):
+        if not all(map(math.isfinite, metrics.values())):
             raise UserError(
                 f"training diverged at step {self.state.step}: {metrics}; "
                 f"lower optim.lr ({self.run.optim.lr}) or raise optim.warmup_steps "

@@ -44,6 +44,9 @@ class ProgressCallback(Callback):
         eta = timedelta(seconds=round(left))
         log.info("step %d/%d  %s  ETA %s", trainer.state.step, training.total_steps, text, eta)
 
+    def on_preempted(self, trainer: Trainer) -> None:
+        self.on_end(trainer)
+
     def on_end(self, trainer: Trainer) -> None:
         if self.bar is not None:
             self.bar.stop()
