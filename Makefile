@@ -11,7 +11,6 @@ help:  ## list the targets
 setup: .venv/.ready  ## make .venv with everything, pinned by constraints.txt
 
 .venv/.ready: pyproject.toml constraints.txt
-	@command -v g++ >/dev/null || { echo "error: g++ is missing (DeepSpeed compiles its CPU collectives): apt-get install g++"; exit 2; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

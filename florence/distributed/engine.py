@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from florence.config.run import TrainRun
 from florence.distributed.zero import deepspeed_config
 
+# On CPUs DeepSpeed compiles an all-reduce through shared memory when it starts. Only inference uses
+# it, it needs a compiler, and it cannot be built in a folder whose name has a space.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 Engine = DeepSpeedEngine
 """What runs a training step; called like the module inside it."""
 
