@@ -24,7 +24,7 @@ demo: setup  ## curate, pretrain, evaluate and register a small model on real di
 	@echo "Next, try:"
 	@echo "  .venv/bin/florence models show florence-pico"
 	@echo "  make ui                                      # browse the run and the model in MLflow"
-	@echo "  .venv/bin/florence submit jobs/demo.yaml --follow --optim.lr 1e-3"
+	@echo "  .venv/bin/florence submit jobs/demo.yaml --follow --seed 1"
 
 screenshots: setup  ## take the README's pictures anew from what make demo left (needs chromium)
 	$(BIN)/python docs/screenshots.py
