@@ -46,7 +46,7 @@ def show(
             "aliases": ", ".join(version.aliases),
             "created": f"{version.created:%Y-%m-%d %H:%M} UTC",
             "description": version.description,
-            **{f"metric {name}": f"{value:.4f}" for name, value in version.metrics.items()},
+            **{f"metric {name}": f"{value:.6g}" for name, value in version.metrics.items()},
             **{f"tag {name}": value for name, value in version.tags.items()},
             "load it": f'mlflow.pyfunc.load_model("{version.uri}")',
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_PIPED_WIDTH = 1000
 EXIT_JOB_FAILED = 3
 EXIT_TIMEOUT = 4
 
 
 def console() -> Console:
-    """Standard output; plain text when it is piped."""
-    return Console(highlight=False, soft_wrap=True)
+    """Standard output; when it is piped, plain text in lines of any length."""
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def error_console() -> Console:
