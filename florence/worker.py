@@ -28,7 +28,6 @@ from florence.distributed.setup import RankInfo, init_distributed, lost_a_rank, 
 from florence.evaluation.build import evaluate_all
 from florence.tasks.base import Task
 from florence.tasks.build import build_task, load_task
-from florence.tracking import names
 from florence.tracking.registry import register_model, resolve_model
 from florence.tracking.run import TrackedRun, open_run
 from florence.training.callbacks.checkpoint import CheckpointCallback
@@ -85,7 +84,10 @@ def execute(run: TrainRun | EvaluateRun | CurateRun, ranks: RankInfo, *, run_yam
 
 def train(run: TrainRun, ranks: RankInfo, *, run_yaml: str) -> Summary:
     """Trains a task, evaluates it and registers the model."""
-    task = build_task(run).to(ranks.device)
+    task = build_task(run)
+    if run.init_from:
+        task.load(fetch_model(run.init_from, run, ranks))
+    task.to(ranks.device)
     loader = build_train_loader(
         run.data,
         tokenizer=task.tokenizer,
@@ -115,13 +117,16 @@ def train(run: TrainRun, ranks: RankInfo, *, run_yaml: str) -> Summary:
 def evaluate(run: EvaluateRun, ranks: RankInfo, *, run_yaml: str) -> Summary:
     """Evaluates a registered model."""
     with tracking(run, ranks, run_yaml=run_yaml, data=evaluation_data(run)) as tracked:
-        folder = None
-        if tracked:
-            model = resolve_model(run.tracking.uri, run.model_uri, into=run.folder / "model")
-            tracked.set_tags({names.MODEL_URI: model.version.uri})
-            folder = model.path
-        task = load_task(broadcast_object(folder)).to(ranks.device)
+        task = load_task(fetch_model(run.model_uri, run, ranks)).to(ranks.device)
         return evaluate_all(task, run.evaluation, ranks=ranks, tracked=tracked, step=0)
+
+
+def fetch_model(uri: str, run: TrainRun | EvaluateRun, ranks: RankInfo) -> Path:
+    """Returns the folder of a registered model, downloaded by rank 0 into the job's folder."""
+    folder = None
+    if ranks.is_main:
+        folder = resolve_model(run.tracking.uri, uri, into=run.folder / "base").path
+    return broadcast_object(folder)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from florence.cli import jobs, models
+from florence.cli.doctor import doctor
+from florence.cli.manifests import render
 from florence.cli.output import error_console
 from florence.cli.submit import submit
 from florence.util.errors import FlorenceError
@@ -24,6 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(submit)
+app.command()(doctor)
+app.command()(render)
 app.add_typer(jobs.app, name="jobs", help="List, watch and end jobs.")
 app.add_typer(models.app, name="models", help="List and show registered models.")
 

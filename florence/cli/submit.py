@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from florence.cli.jobs import Backend, BackendOption, fail, print_logs
-from florence.cli.output import console, duration, print_fields
-from florence.launch.manifest import to_yaml
+from florence.cli.output import console, duration, error_console, print_fields
+from florence.launch.manifest import JobManifest, to_yaml
 from florence.launch.status import JobState
 from florence.sdk import FlorenceClient
+from florence.util.errors import FlorenceError
 
 _OUTCOMES = {
     "started": "started",
@@ -42,20 +43,32 @@ def submit(
     """
     client = FlorenceClient(backend=backend.value)
     if dry_run:
-        print(to_yaml(client.render(job, context.args).documents), end="")
+        manifest = client.render(job, context.args)
+        print(to_yaml(manifest.documents), end="")
+        _print_diff(client, manifest)
         return
     submitted = client.submit(job, context.args, rerun=rerun)
     handle = submitted.job
     console().print(f"[bold]{handle.name}[/bold] {_OUTCOMES[submitted.outcome]}")
     if not follow:
-        console().print(f"follow it: florence jobs logs {handle.name} --follow")
+        console().print(f"follow it: florence jobs logs {handle.reference} --follow")
         return
     if submitted.outcome != "done":
         print_logs(handle, follow=True)
     status = handle.wait()
     if status.state is JobState.FAILED:
-        fail(status)
+        fail(handle, status)
     console().print(
         f"[bold]{status.name}[/bold] {status.state} in {duration(status.started, status.finished)}"
     )
     print_fields(handle.summary() or {})
+
+
+def _print_diff(client: FlorenceClient, manifest: JobManifest) -> None:
+    """Tells on standard error what is to change; without a cluster there is still the manifest."""
+    try:
+        diff = client.diff(manifest)
+    except FlorenceError as error:
+        diff = f"not compared with the cluster: {error}"
+    if diff:
+        error_console().print(diff, markup=False)

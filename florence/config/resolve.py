@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from florence.config.cluster import ClusterConfig
 from florence.config.run import RUN_ADAPTER, AnyRun, CurateRun, EvaluateRun, TrainRun
 from florence.config.tracking import TrackingConfig
 from florence.util.errors import UserError, nearest
@@ -48,6 +49,7 @@ class ClientSettings(BaseSettings):
 
     runs_dir: str = "runs"
     tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> AnyRun:

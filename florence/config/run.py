@@ -19,6 +19,8 @@ from florence.config.parallel import ParallelConfig
 from florence.config.task import AnyTask, UniCLTaskConfig
 from florence.config.tracking import TrackingConfig
 
+MODEL_URI = r"^models:/[^/@]+[/@][^/@]+$"
+
 
 class BaseRun(Section):
     """What every run has: a name, a seed, a place to write to, machines and tracking."""
@@ -67,6 +69,11 @@ class TrainRun(BaseRun):
 
     kind: Literal["train"] = "train"
     task: AnyTask = UniCLTaskConfig()
+    init_from: str | None = Field(
+        None,
+        pattern=MODEL_URI,
+        description="registered model whose weights to start from, at any resolution",
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig
     optim: OptimConfig = OptimConfig()
@@ -100,7 +107,7 @@ class EvaluateRun(BaseRun):
 
     kind: Literal["evaluate"] = "evaluate"
     model_uri: str = Field(
-        pattern=r"^models:/.+", description="models:/NAME@ALIAS or models:/NAME/VERSION"
+        pattern=MODEL_URI, description="models:/NAME@ALIAS or models:/NAME/VERSION"
     )
     evaluation: Annotated[tuple[AnyEvaluation, ...], Field(min_length=1)]
 

@@ -12,19 +12,21 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import kubernetes.client
 import kubernetes.config
 import urllib3
 from kubernetes.client.rest import ApiException
 
+from florence.launch.kubernetes_resources import PODS, REVIEWS, Resource
 from florence.launch.manifest import Manifest
 from florence.util.errors import InfrastructureError, UserError
 
-Verb = Literal["get", "list", "create", "update", "patch", "delete"]
+Verb = Literal["get", "list", "create", "patch", "delete"]
 
 PAGE = 500
 """Objects per page of a list."""
@@ -39,42 +41,9 @@ _METHODS = {
     "get": "GET",
     "list": "GET",
     "create": "POST",
-    "update": "PUT",
     "patch": "PATCH",
     "delete": "DELETE",
 }
-
-
-class Resource(NamedTuple):
-    """A kind of object as the API's paths name it."""
-
-    plural: str
-    group: str = ""
-    version: str = "v1"
-    namespaced: bool = True
-
-    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """Returns the path of the collection, of one object or of its subresource."""
-        prefix = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        where = f"/namespaces/{namespace}" if self.namespaced else ""
-        parts = (self.plural, name, subresource)
-        return prefix + where + "".join(f"/{part}" for part in parts if part)
-
-    @property
-    def qualified(self) -> str:
-        """The name `kubectl` takes: the plural, with its group if there is one."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-
-JOBS = Resource("pytorchjobs", "kubeflow.org")
-PODS = Resource("pods")
-EVENTS = Resource("events")
-CONFIG_MAPS = Resource("configmaps")
-CLAIMS = Resource("persistentvolumeclaims")
-WORKLOADS = Resource("workloads", "kueue.x-k8s.io", "v1beta1")
-QUEUES = Resource("localqueues", "kueue.x-k8s.io", "v1beta1")
-DEFINITIONS = Resource("customresourcedefinitions", "apiextensions.k8s.io", namespaced=False)
-REVIEWS = Resource("selfsubjectaccessreviews", "authorization.k8s.io", namespaced=False)
 
 
 class RefusedError(UserError):
@@ -83,6 +52,43 @@ class RefusedError(UserError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextmanager
+def suppress_code(*codes: int) -> Iterator[None]:
+    """Lets refusals of these HTTP statuses pass."""
+    try:
+        yield
+    except RefusedError as error:
+        if error.code not in codes:
+            raise
+
+
+class Retries:
+    """Growing, random pauses between tries, until there was no success for too long."""
+
+    def __init__(
+        self, what: str, patience: float, first: float, sleep: Callable[[float], object]
+    ) -> None:
+        self._what = what
+        self._patience = patience
+        self._first = first
+        self._sleep = sleep
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Begins anew."""
+        self._begin, self._backoff = time.monotonic(), self._first
+
+    def pause(self, cause: str, *, at_least: float = 0.0) -> None:
+        """Waits before the next try; InfrastructureError if there is no time for one."""
+        pause = max(at_least, self._backoff * random.uniform(0.5, 1.5))
+        if time.monotonic() - self._begin + pause > self._patience:
+            raise InfrastructureError(
+                f"the cluster at {self._what}: {cause}; see: florence doctor --backend kubernetes"
+            )
+        self._sleep(pause)
+        self._backoff = min(2 * self._backoff, _MOST_BACKOFF)
 
 
 class Cluster:
@@ -107,10 +113,48 @@ class Cluster:
         return str(self._api.configuration.host)
 
     def version(self) -> str:
-        """Returns the version of the API server."""
-        path = "/version"
-        answer = self._retried(lambda: self._call(path, "GET"), "get", Resource("version"), "", 0.0)
-        return str(answer["gitVersion"])
+        """Returns the version of the API server, which tells that it answers."""
+        return str(self._document("/version")["gitVersion"])
+
+    def serves(self, resource: Resource) -> bool:
+        """Tells whether the API has a kind; everybody may ask that."""
+        prefix = f"/apis/{resource.group}/{resource.version}"
+        try:
+            found = self._document(prefix)["resources"]
+        except RefusedError as error:
+            if error.code == 404:
+                return False
+            raise
+        return any(served["name"] == resource.plural for served in found)
+
+    def reaches_service(self, name: str, *, namespace: str, port: int, path: str) -> bool:
+        """Tells whether a service of the cluster answers, asked through the API server."""
+        proxy = f"/api/v1/namespaces/{namespace}/services/{name}:{port}/proxy/{path}"
+        try:
+            self._call(proxy, "GET")
+        except ApiException as error:
+            if error.status in (401, 403):
+                raise self._refusal(error, "get", Resource("services/proxy"), name) from error
+            return False
+        except (urllib3.exceptions.HTTPError, OSError):
+            return False
+        return True
+
+    def allows(self, verb: str, resource: Resource, *, subresource: str = "") -> bool:
+        """Tells whether the user may do something in the namespace."""
+        asked = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": resource.group,
+            "resource": resource.plural,
+            "subresource": subresource,
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        return bool(self._object("create", REVIEWS, body=review)["status"]["allowed"])
 
     def get(self, resource: Resource, name: str, *, patience: float = PATIENCE) -> Manifest:
         """Returns one object; RefusedError 404 if there is none."""
@@ -118,12 +162,9 @@ class Cluster:
 
     def find(self, resource: Resource, name: str, *, patience: float = PATIENCE) -> Manifest | None:
         """Returns one object or None."""
-        try:
+        with suppress_code(404):
             return self.get(resource, name, patience=patience)
-        except RefusedError as error:
-            if error.code == 404:
-                return None
-            raise
+        return None
 
     def list(
         self,
@@ -159,10 +200,6 @@ class Cluster:
         name = (obj.get("metadata") or {}).get("name", "")
         return self._object("create", resource, name, body=obj, query=query)
 
-    def replace(self, resource: Resource, obj: Manifest) -> Manifest:
-        """Puts an object in the place of the one with its name."""
-        return self._object("update", resource, obj["metadata"]["name"], body=obj)
-
     def patch(self, resource: Resource, name: str, patch: Manifest) -> Manifest:
         """Merges fields into an object (RFC 7386: null takes a field away)."""
         return self._object("patch", resource, name, body=patch)
@@ -171,11 +208,8 @@ class Cluster:
         """Asks for the end of exactly this object: not of a later one with its name."""
         metadata = obj["metadata"]
         body = {"preconditions": {"uid": metadata["uid"]}, "propagationPolicy": "Background"}
-        try:
+        with suppress_code(404, 409):  # gone, or another one has its name
             self._object("delete", resource, metadata["name"], body=body)
-        except RefusedError as error:
-            if error.code not in (404, 409):  # gone, or another one has its name
-                raise
 
     def open_log(self, pod: str, query: Mapping[str, Any], *, silence: float) -> Any:
         """Opens a pod's log; reading raises urllib3's HTTPError after `silence` s without a line.
@@ -191,6 +225,11 @@ class Cluster:
                 raise urllib3.exceptions.HTTPError(_message(error)) from error
             raise self._refusal(error, "get", Resource("pods/log"), pod) from error
 
+    def _document(self, path: str) -> Manifest:
+        what = Resource(path.strip("/"), namespaced=False)
+        answer: Manifest = self._retried(lambda: self._call(path, "GET"), "get", what, "", 0.0)
+        return answer
+
     def _object(
         self,
         verb: Verb,
@@ -203,8 +242,11 @@ class Cluster:
     ) -> Manifest:
         path = resource.path(self.namespace, "" if verb in ("list", "create") else name)
 
+        seconds = _ANSWER_SECONDS if patience >= PATIENCE else max(patience, 0.1)
+        timeout = (min(_CONNECT_SECONDS, seconds), seconds)
+
         def attempt() -> Any:
-            return self._call(path, _METHODS[verb], body=body, query=query or {})
+            return self._call(path, _METHODS[verb], body=body, query=query, timeout=timeout)
 
         answer: Manifest = self._retried(attempt, verb, resource, name, patience)
         return answer
@@ -219,12 +261,15 @@ class Cluster:
         stream: bool = False,
         timeout: tuple[float, float] = (_CONNECT_SECONDS, _ANSWER_SECONDS),
     ) -> Any:
-        content = "merge-patch+json" if method == "PATCH" else "json"
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         return self._api.call_api(
             path,
             method,
             query_params=[(key, value) for key, value in (query or {}).items() if value != ""],
-            header_params={"Accept": "*/*", "Content-Type": f"application/{content}"},
+            header_params={
+                "Accept": "application/json, */*",
+                "Content-Type": content,
+            },
             body=body,
             response_type="object",
             auth_settings=["BearerToken"],
@@ -234,26 +279,29 @@ class Cluster:
         )
 
     def _retried(
-        self, attempt: Any, verb: Verb, resource: Resource, name: str, patience: float
+        self,
+        attempt: Callable[[], Any],
+        verb: Verb,
+        resource: Resource,
+        name: str,
+        patience: float,
     ) -> Any:
-        begin, backoff = time.monotonic(), self._first_backoff
+        retries = self.retries(patience, what=f"{verb} {resource.qualified}")
         while True:
             try:
                 return attempt()
             except ApiException as error:
                 if error.status not in _TRANSIENT:
                     raise self._refusal(error, verb, resource, name) from error
-                cause, pause = _message(error), _retry_after(error)
+                retries.pause(_message(error), at_least=_retry_after(error))
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                cause, pause = str(error), 0.0
-            pause = max(pause, backoff * random.uniform(0.5, 1.5))
-            if time.monotonic() - begin + pause > patience:
-                raise InfrastructureError(
-                    f"the cluster at {self.address} does not {verb} {resource.qualified}: {cause}; "
-                    "see: florence doctor --backend kubernetes"
-                )
-            time.sleep(pause)
-            backoff = min(2 * backoff, _MOST_BACKOFF)
+                retries.pause(str(error))
+
+    def retries(
+        self, patience: float, *, what: str, sleep: Callable[[float], object] = time.sleep
+    ) -> Retries:
+        """Returns the pauses for something that is tried again for `patience` seconds."""
+        return Retries(f"{self.address} does not {what}", patience, self._first_backoff, sleep)
 
     def _refusal(
         self, error: ApiException, verb: str, resource: Resource, name: str
@@ -310,9 +358,3 @@ def _message(error: ApiException) -> str:
 def _retry_after(error: ApiException) -> float:
     text = (error.headers or {}).get("Retry-After") or "0"
     return float(text) if text.isdecimal() else 0.0
-
-
-def with_patience(deadline: float | None, *, most: float) -> Iterator[float]:
-    """Yields, again and again, the seconds a request may be tried for: `most`, or what is left."""
-    while True:
-        yield most if deadline is None else min(most, max(0.0, deadline - time.monotonic()))

@@ -12,18 +12,26 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from florence.launch.backend import FINISHED, LogLine, Submission, no_such_job
+from florence.launch.backend import FINISHED, Event, LogLine, Submission, no_such_job
 from florence.launch.local_logs import follow_logs, read_logs
 from florence.launch.local_pod import MARK, LocalPods
 from florence.launch.local_state import JobDirectory, Record, link_newest, submit_lock
-from florence.launch.manifest import JobManifest, Manifest, apply_defaults, to_yaml, validate
+from florence.launch.manifest import (
+    JobManifest,
+    Manifest,
+    apply_defaults,
+    replicas,
+    to_yaml,
+    validate,
+)
 from florence.launch.operator import created_status
+from florence.launch.pods import pod_name
 from florence.launch.status import LABEL_RUN, JobState, JobStatus, format_time
-from florence.util.errors import InfrastructureError
+from florence.util.errors import InfrastructureError, UserError
 from florence.util.process import end_marked
 
 _POLL_SECONDS = 0.1
@@ -60,8 +68,14 @@ class LocalBackend:
                 link_newest(directory.path, run)
         return Submission(directory.status(), "resumed" if resumes else "started")
 
-    def list(self) -> tuple[JobStatus, ...]:
+    def diff(self, manifest: JobManifest) -> str:
+        """Returns nothing: here a job is what it was submitted as, under a name that says so."""
+        return ""
+
+    def list(self, *, selector: str | None = None) -> Sequence[JobStatus]:
         """Returns every job, the newest first."""
+        if selector is not None:
+            raise _only_on_kubernetes("a selector")
         jobs = [JobDirectory(self._runs_dir / name).status() for name in self._names()]
         oldest = datetime.min.replace(tzinfo=UTC)
         return tuple(sorted(jobs, key=lambda job: job.created or oldest, reverse=True))
@@ -70,12 +84,28 @@ class LocalBackend:
         """Returns one job; one whose supervisor was killed is Failed, SupervisorLost."""
         return self._directory(name).status()
 
+    def events(self, name: str) -> Sequence[Event]:
+        """Raises UserError: nothing is recorded but the status and the logs."""
+        raise _only_on_kubernetes("events")
+
     def logs(
-        self, name: str, *, follow: bool = False, tail: int | None = None
+        self,
+        name: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        previous: bool = False,
+        rank: int | None = None,
     ) -> Iterator[LogLine]:
         """Yields the lines of all pods; with `follow` until the job is finished."""
+        if previous:  # a restart goes on in the same file
+            raise _only_on_kubernetes("previous")
         directory = self._directory(name)
-        return follow_logs(directory, tail) if follow else read_logs(directory, tail)
+        lines = follow_logs(directory, tail) if follow else read_logs(directory, tail)
+        if rank is None:
+            return lines
+        pod = _pod_of_rank(directory.read().job, rank)
+        return (line for line in lines if line.pod == pod)
 
     def wait(
         self,
@@ -95,6 +125,14 @@ class LocalBackend:
             if left <= 0:
                 raise TimeoutError(f"job {status.name} is still {status.state} after {timeout} s")
             time.sleep(min(left, _POLL_SECONDS))
+
+    def suspend(self, name: str) -> JobStatus:
+        """Raises UserError: cancel and submit do the same here."""
+        raise _only_on_kubernetes("suspend")
+
+    def resume(self, name: str) -> JobStatus:
+        """Raises UserError, as `suspend`."""
+        raise _only_on_kubernetes("resume")
 
     def cancel(self, name: str) -> JobStatus:
         """Ends a job's processes, SIGTERM first; it stays listed as Failed, Cancelled."""
@@ -121,6 +159,20 @@ class LocalBackend:
         if directory.path.parent != self._runs_dir.resolve() or not directory.exists():
             raise no_such_job(name, self._names())
         return directory
+
+
+def _only_on_kubernetes(what: str) -> UserError:
+    return UserError(
+        f"{what}: only on the kubernetes backend; here, `florence jobs logs NAME` has everything a "
+        "job said, and one that is cancelled and submitted again continues from its checkpoint"
+    )
+
+
+def _pod_of_rank(job: Manifest, rank: int) -> str:
+    kinds = [(kind, i) for kind, replica in replicas(job) for i in range(replica["replicas"])]
+    if not 0 <= rank < len(kinds):
+        raise UserError(f"rank = {rank}; the job has 0 to {len(kinds) - 1}")
+    return pod_name(job["metadata"]["name"], *kinds[rank])
 
 
 def _as_created(job: Manifest) -> Manifest:

@@ -1,6 +1,8 @@
 """Translates a pod to a process of this machine: command, environment, volumes and GPUs.
 
-The image and workingDir are not there: the submitter's folder and environment take their place.
+The image and workingDir are not there: the submitter's folder and environment take their place. A
+claim mounted below workingDir is that folder's own subfolder, so relative paths mean the same. What
+a site may provide (optional envFrom) is not there either.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MARK = "LOCAL_PYTORCHJOB_POD"
 
 _DEFAULT_GRACE = 30.0
 _HOST_VARIABLES = ("MASTER_ADDR", "PET_MASTER_ADDR", "PET_RDZV_ENDPOINT")
-_VOLUME_KINDS = ("configMap", "emptyDir", "hostPath")
+_VOLUME_KINDS = ("configMap", "emptyDir", "hostPath", "persistentVolumeClaim")
 
 
 class PodProcess(NamedTuple):
@@ -118,17 +120,16 @@ class LocalPods:
 
     def _mounts(self, pod: Manifest, container: Manifest) -> dict[str, str]:
         """Returns the folder of every mountPath, the longest first so that nested ones win."""
-        host = {
-            volume["name"]: volume["hostPath"]["path"]
-            for volume in pod["spec"].get("volumes", [])
-            if "hostPath" in volume
-        }
-        mounts = {
-            mount["mountPath"].rstrip("/"): host.get(
-                mount["name"], str(self._volumes(pod) / mount["name"])
-            )
-            for mount in container.get("volumeMounts", [])
-        }
+        sources = {volume["name"]: volume for volume in pod["spec"].get("volumes", [])}
+        mounts: dict[str, str] = {}
+        for mount in container.get("volumeMounts", []):
+            path, source = mount["mountPath"].rstrip("/"), sources[mount["name"]]
+            if "hostPath" in source:
+                mounts[path] = source["hostPath"]["path"]
+            elif "persistentVolumeClaim" in source:
+                mounts[path] = os.path.abspath(os.path.relpath(path, container["workingDir"]))
+            else:
+                mounts[path] = str(self._volumes(pod) / mount["name"])
         return dict(sorted(mounts.items(), key=lambda item: -len(item[0])))
 
 
@@ -154,12 +155,26 @@ def _check_pod(pod: Manifest, path: str) -> None:
     if not container.get("command"):
         raise UserError(f"{path}.command is missing: this machine has no image to take it from")
     indirect = [v["name"] for v in container["env"] if "valueFrom" in v]
-    if indirect or "envFrom" in container:
+    needed = [
+        source
+        for source in container.get("envFrom", [])
+        if not any(reference.get("optional") for reference in source.values() if reference)
+    ]
+    if indirect or needed:
         field = f"env.{indirect[0]}.valueFrom" if indirect else "envFrom"
-        raise UserError(f"{path}.{field} is not supported on this machine; allowed: env.value")
+        raise UserError(
+            f"{path}.{field} is not supported on this machine; allowed: env.value, optional envFrom"
+        )
+    claims = {v["name"] for v in spec.get("volumes", []) if "persistentVolumeClaim" in v}
+    folder = container.get("workingDir", "/").rstrip("/") + "/"
     for mount in container.get("volumeMounts", []):
         if "subPath" in mount:
             raise UserError(f"{path}.volumeMounts.{mount['name']}.subPath is not supported here")
+        if mount["name"] in claims and not mount["mountPath"].startswith(folder):
+            raise UserError(
+                f"{path}.volumeMounts.{mount['name']}.mountPath = {mount['mountPath']!r}: on this "
+                f"machine a claim has to be below workingDir ({folder})"
+            )
 
 
 def _expand(text: str, variables: Mapping[str, str]) -> str:

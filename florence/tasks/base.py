@@ -37,6 +37,10 @@ class Task(nn.Module, ABC, Generic[OutputsT]):
         """Returns one row of predictions per sample."""
 
     @abstractmethod
+    def load(self, model_dir: Path) -> None:
+        """Takes over the weights of a saved model, which may have another resolution."""
+
+    @abstractmethod
     def save(self, state: dict[str, Tensor], folder: Path) -> None:
         """Writes the model folder; `state` is the whole state dict of this module."""
 

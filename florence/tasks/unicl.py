@@ -13,7 +13,7 @@ from florence.data.schema import TOKENIZER_FILE
 from florence.data.streams import EvalDataset
 from florence.data.tokenizer import Tokenizer
 from florence.models.florence import FlorenceModel, FlorenceOutput
-from florence.models.weights import save_model
+from florence.models.weights import load_weights, save_model
 from florence.objectives.unicl import unicl_loss
 from florence.tasks.base import Batch, Task
 from florence.tracking.registry import Servable
@@ -67,6 +67,10 @@ class UniCLTask(Task[FlorenceOutput]):
     def predict(self, outputs: FlorenceOutput, batch: Batch) -> dict[str, Tensor]:
         """Returns the (B, B) similarity of the batch's images and texts."""
         return {"similarity": outputs.image_features @ outputs.text_features.T}
+
+    def load(self, model_dir: Path) -> None:
+        """Takes over both towers; position tables are resized to this model's resolution."""
+        load_weights(self.model, model_dir)
 
     def save(self, state: dict[str, Tensor], folder: Path) -> None:
         """Writes the weights (safetensors), the model's configuration and its tokenizer."""

@@ -18,8 +18,6 @@ GIT_DIRTY = "florence.git_dirty"
 CHECKPOINT = "florence.checkpoint"
 """URI of the newest checkpoint; the older ones kept are its siblings."""
 CHECKPOINT_STEP = "florence.checkpoint_step"
-MODEL_URI = "florence.model_uri"
-"""On the run of an evaluation: the model version it evaluates."""
 RUN_ID = "florence.run_id"
 """On a model version: the MLflow run it comes from."""
 
