@@ -40,6 +40,7 @@ check: setup  ## lint, types and architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/florence render --check
 
 format: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

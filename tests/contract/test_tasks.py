@@ -25,12 +25,14 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def build(name: str, digits: Path, **parallel: Any) -> Task[Any]:
+def build(
+    name: str, digits: Path, *, model: dict[str, Any] | None = None, **parallel: Any
+) -> Task[Any]:
     run = TrainRun.model_validate(
         {
             "name": "contract",
             "task": {"name": name},
-            "model": {"preset": "pico"},
+            "model": {"preset": "pico"} | (model or {}),
             "data": {"train": str(digits / "train")},
             "optim": {"warmup_steps": 0},
             "parallel": {"precision": "fp32"} | parallel,
@@ -118,3 +120,17 @@ def test_what_is_served_answers_for_its_own_examples(
     predictor = import_predictor(servable.predictor).load(servable.model_dir)
     answer = predictor.predict(servable.images, servable.params)
     assert len(answer) == len(servable.images)
+
+
+def test_training_starts_from_a_model_of_another_resolution(
+    name: str, digits: Path, tmp_path: Path
+) -> None:
+    small = build(name, digits)
+    small.save(small.state_dict(), tmp_path / "model")
+    large = build(name, digits, model={"image": {"image_size": 48, "window_size": 6}})
+    large.load(tmp_path / "model")
+    before, after = small.state_dict(), large.state_dict()
+    resized = {key for key in before if before[key].shape != after[key].shape}
+    assert resized
+    assert all(key.endswith("relative_position_bias_table") for key in resized)
+    assert all(torch.equal(before[key], after[key]) for key in before.keys() - resized)
