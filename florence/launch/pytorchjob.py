@@ -10,13 +10,13 @@ What a job of this size needs in production and is not set here, with the reason
 - schedulingPolicy: Kueue admits all pods or none; a second gang scheduler would compete with it,
   and the Python client cannot read a job that has minResources.
 - managedBy: cannot be changed later; MultiKueue sets it itself.
-- backoffLimit: under ExitCode it counts nothing; the launcher keeps the budget.
+- backoffLimit: under ExitCode it counts nothing; a budget has to be the launcher's (not there yet).
 - pod affinity: the default scheduler places pod after pod and may wedge two large jobs halfway;
   Kueue's topology annotation places them as one.
 - hostNetwork, hostPath, IPC_LOCK: refused by Pod Security "restricted" (k8s/README.md).
 - a PodDisruptionBudget: could only block a drain, which the do-not-evict annotations do as well.
 - ports and probes: the operator adds its own port; a probe would restart one rank in place while
-  the others wait for it, so the launcher watches for hangs instead.
+  the others wait for it; hangs are for the launcher to find (not there yet).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _run_policy(cluster: ClusterConfig) -> Manifest:
         "ttlSecondsAfterFinished": _TTL_SECONDS,
     }
     if cluster.deadline_hours:
-        # The operator only looks when something happens; the launcher keeps this deadline, too.
+        # The operator only looks when something happens, so a job that hangs may pass it.
         policy["activeDeadlineSeconds"] = round(cluster.deadline_hours * 3600)
     if cluster.queue:
         policy["suspend"] = True  # until Kueue admits the job
