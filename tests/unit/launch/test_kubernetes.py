@@ -1,4 +1,7 @@
-"""The Kubernetes backend's verbs, against the test API server over HTTP."""
+"""The Kubernetes backend's verbs, against the test API server over HTTP.
+
+A little over 400 lines, because every verb is tried with the same server, manifest and helpers.
+"""
 
 from __future__ import annotations
 
