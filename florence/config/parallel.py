@@ -12,8 +12,8 @@ from florence.config.base import Section
 class ParallelConfig(Section):
     """ZeRO stage, precision, gradient cache and activation checkpointing."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="what ranks share: 1 optimizer, 2 + gradients, 3 + parameters"
+    zero_stage: int = Field(
+        1, ge=0, le=3, description="what ranks share: 1 optimizer, 2 + gradients, 3 + parameters"
     )
     precision: Literal["fp32", "bf16"] = "bf16"
     chunk_size: PositiveInt | None = Field(

@@ -58,6 +58,29 @@ def test_lists_and_null_are_given_as_json(job: Path, monkeypatch: pytest.MonkeyP
     assert run.optim.betas == (0.8, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        ("parallel.zero_stage", "3", 3),
+        ("parallel.precision", "fp32", "fp32"),
+        ("parallel.activation_checkpointing", "true", True),
+        ("model.image.depths", "[1, 2, 3]", (1, 2, 3)),
+        ("data.tokenizer", "a.json", "a.json"),
+        ("tracking.log_every", "7", 7),
+    ],
+)
+def test_flag_and_variable_reach_fields_of_every_type(
+    job: Path, monkeypatch: pytest.MonkeyPatch, flag: str, text: str, value: object
+) -> None:
+    by_flag = train_run(job, f"--{flag}", text)
+    monkeypatch.setenv("FLORENCE_" + flag.upper().replace(".", "__"), text)
+    for run in (by_flag, train_run(job)):
+        found: object = run
+        for name in flag.split("."):
+            found = getattr(found, name)
+        assert found == value
+
+
 def test_run_yaml_round_trips_to_the_same_run_and_name(job: Path, tmp_path: Path) -> None:
     run = train_run(job)
     path = tmp_path / "run.yaml"
@@ -87,6 +110,7 @@ def test_the_fingerprint_changes_with_any_field(job: Path) -> None:
         (["--optm.lr", "1"], r"unknown field optm; did you mean 'optim'"),
         (["--optim.warmup", "1"], r"unknown field optim\.warmup; did you mean 'warmup_steps'"),
         (["--optim.lr", "abc"], r"optim\.lr = 'abc': Input should be a valid number"),
+        (["--parallel.zero_stage", "4"], r"parallel\.zero_stage = '4': .* less than or equal to 3"),
         (["--optim.lr", "nan"], r"optim\.lr"),
         (["--model.preset", "hug"], r"model\.preset = 'hug': Input should be 'pico', 'tiny'"),
         (["--training.global_batch_size", "7", "--cluster.nodes", "2"], r"= 7 does not divide"),
