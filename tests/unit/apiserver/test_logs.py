@@ -30,9 +30,9 @@ def start_pod(server, core, make_pod, eventually):
         kubelet.__exit__()
 
 
-def test_tail_limit_and_timestamps(core, start_pod):
+def test_tail_limit_and_timestamps(core, start_pod, eventually):
     start_pod("a", runs(b"one\n", b"two\n", b"three"), phase="Running")
-    assert core.read_namespaced_pod_log("a", "default") == "one\ntwo\nthree"
+    eventually(lambda: core.read_namespaced_pod_log("a", "default") == "one\ntwo\nthree")
     assert core.read_namespaced_pod_log("a", "default", tail_lines=2) == "two\nthree"
     assert core.read_namespaced_pod_log("a", "default", tail_lines=0) == ""
     assert core.read_namespaced_pod_log("a", "default", limit_bytes=5) == "one\nt"
@@ -111,9 +111,11 @@ def test_a_pod_on_no_node_has_an_empty_log(core, start_pod):
     assert core.read_namespaced_pod_log("no-node", "default", follow=True) == ""
 
 
-def test_the_container_must_be_named_when_there_are_two(core, make_pod, start_pod):
+def test_the_container_must_be_named_when_there_are_two(core, make_pod, start_pod, eventually):
     pod = make_pod("a", containers=("pytorch", "sidecar"))
     start_pod("a", runs(b"hello\n", seconds=60), phase="Running", pod=pod)
+    # A pod is Running a moment before it has printed anything.
+    eventually(lambda: core.read_namespaced_pod_log("a", "default", container="pytorch"))
     assert core.read_namespaced_pod_log("a", "default", container="pytorch") == "hello\n"
     for options in ({}, {"container": "other"}):
         with pytest.raises(ApiException) as error:
